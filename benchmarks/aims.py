@@ -107,20 +107,23 @@ def feed(where: Where) -> Iterator[Aim]:
 
 
 def reading(where: Where) -> Iterator[Aim]:
-    """The processor's seconds of commands that only read, the fewest of some times."""
+    """The CPU seconds of commands that only read, the fewest of some times."""
     folders = ["--runs", str(where.runs), "--results", str(where.results), "--data-root", str(where.data)]
     status = lutbench("status", "tiny", *folders)
     states = re.findall(rf"(?m)^(?:{'|'.join(STAGES)})/\S+ +(\w+)", status.output)
     if set(states) == {"finished"}:
         yield _command("lutbench status tiny", 1, where.rounds, ["status", "tiny", *folders], [status.seconds])
     else:
-        yield Aim("processor's seconds of lutbench status tiny", "1 s", "tiny has not finished: lutbench run tiny")
+        yield Aim("CPU seconds of `lutbench status tiny`", "1 s", "tiny has not finished: lutbench run tiny")
     with tempfile.TemporaryDirectory() as folder:
         records = next(one for one in (where.results, ROOT / "results/reference") if (one / "records/tiny").is_dir())
         shutil.copytree(records / "records/tiny", Path(folder) / "records/tiny")
         tables = ["tables", "tiny", "--results", folder, "--reference", str(ROOT / "results/reference")]
         yield _command("lutbench tables tiny", 4, where.rounds, tables)
-        nothing = ["--data-root", folder, "--runs", f"{folder}/runs", "--results", f"{folder}/results"]
+        empty = ["--runs", f"{folder}/runs", "--results", f"{folder}/results"]
+        to_come = ["status", "tiny", "--data-root", str(where.data), *empty]
+        yield _command("lutbench status tiny, all runs to come", 1, where.rounds, to_come)
+        nothing = ["--data-root", folder, *empty]
         yield _command("lutbench plan paper", 5, where.rounds, ["plan", "paper", *nothing])
 
 
@@ -158,7 +161,7 @@ def _seconds_of_children() -> float:
 def _command(name: str, aim: float, rounds: int, arguments: Sequence[str], taken: Sequence[float] = ()) -> Aim:
     """Return how a command stands that has ``taken`` so many seconds already, given again up to so many ``rounds``."""
     seconds = min([*taken, *(lutbench(*arguments).seconds for _ in range(rounds - len(taken)))])
-    return Aim(f"processor's seconds of {name}", f"{aim:g} s", f"{seconds:.1f} s", seconds <= aim)
+    return Aim(f"CPU seconds of `{name}`", f"{aim:g} s", f"{seconds:.1f} s", seconds <= aim)
 
 
 # Memory and precision
