@@ -210,6 +210,16 @@ def test_each_worker_sees_one_gpu_from_its_first_moment_on(
         assert os.environ.get("CUDA_VISIBLE_DEVICES") == named
 
 
+@pytest.mark.gpu
+def test_two_runs_at_once_share_the_gpu_if_there_is_one(folder: Path) -> None:
+    command = start(folder, "here", "--jobs", "2", "--stage", "pretrain")
+    out, err = command.communicate()
+    assert command.returncode == 0, err + out
+    records = [json.loads(path.read_text()) for path in (folder / "here/results/records").rglob("seed0.json")]
+    assert len(records) == 2
+    assert all(record["hardware"]["gpus"] for record in records)
+
+
 def test_on_gpus_the_threads_of_runs_are_not_counted(folder: Path) -> None:
     suite, workspace = opened(folder, "here", "downstream.tuned.threads=64")
     near, tuned = (

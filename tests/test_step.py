@@ -30,7 +30,7 @@ from pretrain.photometrics import apply_everywhere, apply_in_batch, draw_photome
 from pretrain.reconstruction import reconstruct
 from pretrain.student import Student, build_student
 from pretrain.teacher import Teacher
-from pretrain.views import Views
+from pretrain.views import Views, upright
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -118,6 +118,18 @@ def test_the_last_block_gives_of_kept_tokens_what_it_gives_of_all() -> None:
 def test_masked_patches_are_those_that_are_not_visible() -> None:
     visible = torch.tensor([[5, 0, 3], [1, 2, 4]])
     assert masked_patches(visible, 6).tolist() == [[1, 2, 4], [0, 3, 5]]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_views_are_mirrored_on_the_device_as_their_bits_say(device: str) -> None:
+    views = torch.randint(256, (4, 6, 6, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    bits = torch.tensor([True, False, False, True])
+    found = upright(views, bits, torch.device(device))
+    assert found.device.type == device
+    assert found.is_contiguous()
+    as_read = views.permute(0, 3, 1, 2)
+    expected = torch.stack([image.flip(-1) if bit else image for image, bit in zip(as_read, bits, strict=True)])
+    assert torch.equal(found.cpu(), expected)
 
 
 @pytest.mark.parametrize("device", DEVICES)
