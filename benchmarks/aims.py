@@ -112,19 +112,19 @@ def reading(where: Where) -> Iterator[Aim]:
     status = lutbench("status", "tiny", *folders)
     states = re.findall(rf"(?m)^(?:{'|'.join(STAGES)})/\S+ +(\w+)", status.output)
     if set(states) == {"finished"}:
-        yield _command("lutbench status tiny", 1, where.rounds, ["status", "tiny", *folders], [status.seconds])
+        yield _command("`lutbench status tiny`", 1, where.rounds, ["status", "tiny", *folders], [status.seconds])
     else:
         yield Aim("CPU seconds of `lutbench status tiny`", "1 s", "tiny has not finished: lutbench run tiny")
     with tempfile.TemporaryDirectory() as folder:
         records = next(one for one in (where.results, ROOT / "results/reference") if (one / "records/tiny").is_dir())
         shutil.copytree(records / "records/tiny", Path(folder) / "records/tiny")
         tables = ["tables", "tiny", "--results", folder, "--reference", str(ROOT / "results/reference")]
-        yield _command("lutbench tables tiny", 4, where.rounds, tables)
+        yield _command("`lutbench tables tiny`", 4, where.rounds, tables)
         empty = ["--runs", f"{folder}/runs", "--results", f"{folder}/results"]
         to_come = ["status", "tiny", "--data-root", str(where.data), *empty]
-        yield _command("lutbench status tiny, all runs to come", 1, where.rounds, to_come)
+        yield _command("`lutbench status tiny`, all runs to come", 1, where.rounds, to_come)
         nothing = ["--data-root", folder, *empty]
-        yield _command("lutbench plan paper", 5, where.rounds, ["plan", "paper", *nothing])
+        yield _command("`lutbench plan paper`", 5, where.rounds, ["plan", "paper", *nothing])
 
 
 class Done(NamedTuple):
@@ -161,7 +161,7 @@ def _seconds_of_children() -> float:
 def _command(name: str, aim: float, rounds: int, arguments: Sequence[str], taken: Sequence[float] = ()) -> Aim:
     """Return how a command stands that has ``taken`` so many seconds already, given again up to so many ``rounds``."""
     seconds = min([*taken, *(lutbench(*arguments).seconds for _ in range(rounds - len(taken)))])
-    return Aim(f"CPU seconds of `{name}`", f"{aim:g} s", f"{seconds:.1f} s", seconds <= aim)
+    return Aim(f"CPU seconds of {name}", f"{aim:g} s", f"{seconds:.1f} s", seconds <= aim)
 
 
 # Memory and precision
@@ -275,6 +275,8 @@ def readme_line(where: Where) -> Iterator[Aim]:
     """The seconds of what the README's line does after installation: every stage of ``tiny``, two runs at a time, its tables and its report."""
     with tempfile.TemporaryDirectory() as folder:
         folders = ["--data-root", f"{folder}/data", "--runs", f"{folder}/runs", "--results", f"{folder}/results"]
+        Path(folder, "results").mkdir()
+        Path(folder, "results/reference").symlink_to(ROOT / "results/reference")  # as in a clone: it says how long runs take
         start = time.perf_counter()
         for stage in STAGES:
             lutbench("run", "tiny", *folders, "--jobs", "2" if (os.cpu_count() or 1) > 1 else "1", "--stage", stage)
