@@ -275,10 +275,9 @@ def readme_line(where: Where) -> Iterator[Aim]:
     """The seconds of what the README's line does after installation: every stage of ``tiny``, two runs at a time, its tables and its report."""
     with tempfile.TemporaryDirectory() as folder:
         folders = ["--data-root", f"{folder}/data", "--runs", f"{folder}/runs", "--results", f"{folder}/results"]
-        Path(folder, "results").mkdir()
-        Path(folder, "results/reference").symlink_to(
-            ROOT / "results/reference"
-        )  # as in a clone: it says how long runs take
+        reference = Path(folder, "results/reference")  # as in a clone: it says how long runs take
+        reference.parent.mkdir()
+        reference.symlink_to(ROOT / "results/reference")
         start = time.perf_counter()
         for stage in STAGES:
             lutbench("run", "tiny", *folders, "--jobs", "2" if (os.cpu_count() or 1) > 1 else "1", "--stage", stage)

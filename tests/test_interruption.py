@@ -19,7 +19,7 @@ import psutil
 import pytest
 from commands import Command, paragraph_of, start, wait_for
 from PIL import Image
-from processes import children_of
+from processes import children_of, lives
 from toy_runs import CLASSES, NARROW, SCENES, SCRATCH, TOY, in_processes, the_run, write_images, write_scenes
 
 from lutbench.checkpoint_names import newest_step
@@ -285,18 +285,28 @@ def test_mmsegmentations_evaluation_at_the_end_is_stopped_at_once_with_its_worke
     """Without settings at the moment when its workers are started."""
     write_scenes(tmp_path, val=100)
     (tmp_path / "toy.toml").write_text(f"{SCENES}workers = 2\nthreads = 1\n{settings}\n")
-    stop_evaluation(tmp_path, step=12, after=0.3 if settings else 0.0, sent=sent)
+    workers = stop_evaluation(tmp_path, step=12, after=0.3 if settings else 0.0, sent=sent)
+    deadline = time.monotonic() + 10
+    while any(map(lives, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(lives, workers))
+    assert not settings or workers, "the evaluation had begun"
 
 
-def stop_evaluation(folder: Path, step: int, after: float, sent: signal.Signals, loaders: int = 0) -> None:
-    """Stop a segmentation so many seconds after it has saved a step and has so many loaders, before the evaluation has ended."""
+def stop_evaluation(folder: Path, step: int, after: float, sent: signal.Signals, loaders: int = 0) -> list[int]:
+    """Stop a segmentation so many seconds after it has saved a step and has so many loaders, before the evaluation has ended.
+
+    Return the processes of its loaders.
+    """
     process = start(folder, "here")
     wait_for(lambda: list(folder.glob(f"here/runs/**/step-{step:08d}.json")), process)
     wait_for(lambda: len(children_of(process.pid)) >= loaders, process)
     time.sleep(after)
+    workers = children_of(process.pid)
     os.killpg(process.pid, sent)
     assert f"downstream/task/scratch/seed0 is resumable at step {step}; " in paragraph_of(process)
     assert process.returncode == 128 + sent
+    return workers
 
 
 def test_what_a_process_does_after_an_interruption_is_stopped_by_a_first_signal_again() -> None:
